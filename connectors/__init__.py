@@ -1,0 +1,1 @@
+"""Source connectors: each turns one kind of database into Arrow changes."""

@@ -1,0 +1,1 @@
+"""MySQL and MariaDB: the binary log, read as a replica reads it."""

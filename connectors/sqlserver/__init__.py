@@ -1,0 +1,1 @@
+"""SQL Server through its change data capture (CDC)."""

@@ -1,0 +1,1 @@
+"""The DuckDB replica: the only package that imports duckdb."""

@@ -1,0 +1,1 @@
+"""The tests of reflex-engine, and what they run against."""

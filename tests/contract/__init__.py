@@ -1,0 +1,1 @@
+"""What every source must do, proven on each of them."""

@@ -1,0 +1,24 @@
+"""What the receiver took in: in order, neighbouring frames as one run."""
+
+from __future__ import annotations
+
+import pytest
+
+from connectors.postgres.position import Lsn
+from connectors.postgres.receiver import Frames, Item, Keepalive, joined
+
+
+@pytest.mark.parametrize(
+    ("items", "expected"),
+    [
+        ([], []),
+        ([Frames([b"a"], 1, 5.0)], [Frames([b"a"], 1, 5.0)]),
+        ([Frames([b"a"], 1, 5.0), Frames([b"b", b"c"], 2, 6.0)], [Frames([b"a", b"b", b"c"], 3, 5.0)]),
+        (
+            [Keepalive(Lsn(1)), Frames([b"a"], 1, 5.0), Keepalive(Lsn(2)), Frames([b"b"], 1, 6.0)],
+            [Keepalive(Lsn(1)), Frames([b"a"], 1, 5.0), Keepalive(Lsn(2)), Frames([b"b"], 1, 6.0)],
+        ),
+    ],
+)
+def test_neighbouring_frames_become_one_run(items: list[Item], expected: list[Item]) -> None:
+    assert joined(items) == expected
