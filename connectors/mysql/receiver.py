@@ -11,11 +11,13 @@ COM_BINLOG_DUMP_GTID), and mariadb.com/kb, "Replication Protocol: 3-Binlog Netwo
 
 from __future__ import annotations
 
+import select
 import socket
 import struct
 import threading
 import time
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -24,8 +26,9 @@ from engine.errors import EngineError, TransientError
 
 READ_BYTES = 256 << 10
 """Bytes asked for at a time."""
-GATHER_EVERY, GATHER_PAUSE = 16, 0.002
-"""While data keeps coming, a pause once in so many reads lets it gather: each run of events has a cost of its own."""
+GATHER_BELOW, GATHER_PAUSE = 16 << 10, 0.008
+"""When no more than so many bytes came before nothing is left to read, a pause in seconds lets more gather: each run of events has a
+cost of its own, from the wake-up to the decoder's."""
 HEARTBEAT = 1.0
 """Seconds of idleness after which the server says that it is there."""
 SILENCE = 30.0
@@ -172,16 +175,19 @@ class Receiver:
         """Until the server or `close` ends the stream."""
         receive: Any = self._socket.recv
         inbox = self.inbox
-        reads = 0
+        more = select.poll()
+        more.register(self._socket, select.POLLIN)
+        decrypted: Callable[[], int] = getattr(self._socket, "pending", lambda: 0)
+        read = 0
         while not self._stopping:
-            before = time.monotonic()
             data = receive(READ_BYTES)
             if not data:
                 return
             now = time.monotonic()
             inbox.wait_for_room()
             inbox.put(Chunk(data, now), len(data) + CHUNK_OVERHEAD)
-            reads = 0 if now - before > GATHER_PAUSE else reads + 1
-            if reads >= GATHER_EVERY:
-                time.sleep(GATHER_PAUSE)
-                reads = 0
+            read += len(data)
+            if not decrypted() and not more.poll(0):
+                if read <= GATHER_BELOW:
+                    time.sleep(GATHER_PAUSE)
+                read = 0

@@ -15,7 +15,7 @@ import select
 import struct
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import psycopg
@@ -32,9 +32,9 @@ FEEDBACK_INTERVAL = 1.0
 """Seconds between two reports at most (`wal_sender_timeout` is 60 s by default; 2 s is the least that is supported)."""
 IDLE_FIRST, IDLE_INTERVAL = 0.05, 0.25
 """Seconds of silence after which the server is asked where its log ends, and how often then."""
-GATHER_EVERY, GATHER_PAUSE = 32, 0.002
-"""While data keeps coming, a pause once in so many reads lets it gather: a wake-up for every bit costs five times the
-processor time."""
+GATHER_BELOW, GATHER_PAUSE = 16384, 0.008
+"""When no more than so many bytes came before nothing is left to read, a pause in seconds lets more gather: taking in each
+transaction of a steady trickle by itself costs many times the processor time, from the wake-up to the decoder's run."""
 FRAME_OVERHEAD = 60
 """Bytes of memory that a frame costs beside its content."""
 
@@ -63,17 +63,21 @@ class Keepalive:
 Item = Frames | Keepalive
 
 
-def joined(items: Iterable[Item]) -> list[Item]:
-    """The items with neighbouring frames in one: decoding has a cost per run of frames, whatever its length."""
+def joined(items: Sequence[Item]) -> list[Item]:
+    """All frames as one run, and the keepalive that came after the last of them: decoding has a cost per run, whatever its length.
+
+    A server may send a keepalive after every transaction. What one says, the frames behind it say again: their
+    transactions end beyond it.
+    """
+    runs = [item for item in items if isinstance(item, Frames)]
     out: list[Item] = []
-    for is_frames, run in itertools.groupby(items, key=lambda item: isinstance(item, Frames)):
-        found = list(run)
-        if not is_frames or len(found) == 1:
-            out += found
-            continue
-        runs = [item for item in found if isinstance(item, Frames)]
-        frames = list(itertools.chain.from_iterable(item.frames for item in runs))
-        out.append(Frames(frames, sum(item.size for item in runs), runs[0].arrived))
+    if len(runs) == 1:
+        out += runs
+    elif runs:
+        frames = list(itertools.chain.from_iterable(run.frames for run in runs))
+        out.append(Frames(frames, sum(run.size for run in runs), runs[0].arrived))
+    if items and isinstance(items[-1], Keepalive):
+        out.append(items[-1])
     return out
 
 
@@ -180,7 +184,7 @@ class Receiver:
         poll.register(self._wake_read, select.POLLIN)
         waiting = select.poll()
         waiting.register(self._wake_read, select.POLLIN)
-        reads = 0
+        read = 0
         # What came together with the answer to START_REPLICATION, which may be all that comes: an error, say.
         self._sort(copy.take())
         while not self._stopping and not copy.ended:
@@ -189,21 +193,19 @@ class Receiver:
                 waiting.poll(max(0.0, self._reported + FEEDBACK_INTERVAL / 2 - time.monotonic()) * 1000 + 1)
                 self._drain_wake()
                 continue
-            if copy.fill():
+            if count := copy.fill():
                 self._sort(copy.take())
                 self._feedback(idle=False)
-                reads += 1
-                if reads % GATHER_EVERY == 0:
-                    time.sleep(GATHER_PAUSE)
+                read += count
                 continue
+            if 0 < read <= GATHER_BELOW:
+                time.sleep(GATHER_PAUSE)
+            read = 0
             self._feedback(idle=True)
             copy.flush()
-            before = time.monotonic()
             for fd, _ in poll.poll(self._pause() * 1000):
                 if fd == self._wake_read:
                     self._drain_wake()
-            if time.monotonic() - before > GATHER_PAUSE:
-                reads = 0
         self._sort(copy.take())
 
     def _sort(self, payloads: list[Payload]) -> None:
