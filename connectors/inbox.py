@@ -10,6 +10,9 @@ from engine.errors import EngineError
 
 Item = TypeVar("Item")
 
+PLENTY = 64 << 10
+"""Bytes that are worth taking in by themselves: what decoding costs per run does not matter beside them."""
+
 
 class Inbox(Generic[Item]):
     """Items in order, bounded by their bytes. One thread puts, one takes; any may end it."""
@@ -55,11 +58,16 @@ class Inbox(Generic[Item]):
                 self._ended, self._error = True, error
             self._changed.notify_all()
 
-    def take(self, timeout: float | None) -> list[Item] | None:
-        """All that waits; an empty list after `timeout` seconds. Once it is empty: raise the error, or None at the end."""
+    def take(self, timeout: float | None, *, gather: float = 0.0) -> list[Item] | None:
+        """All that waits; an empty list after `timeout` seconds. Once it is empty: raise the error, or None at the end.
+
+        What has come is let gather for `gather` seconds, unless there is plenty.
+        """
         with self._changed:
             if not self._items and not self._ended:
                 self._changed.wait(timeout)
+            if gather > 0 and self._size:
+                self._changed.wait_for(lambda: self._size >= PLENTY or self.full or self._ended, gather)
             if self._items:
                 items, self._size = list(self._items), 0
                 self._items.clear()

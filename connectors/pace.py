@@ -9,6 +9,8 @@ IDLE_BATCH = 0.25
 """Seconds between empty batches at least."""
 BACKLOG_LIMIT = 1.0
 """Seconds beyond its window for which a batch stays open while a backlog waits."""
+LONGEST_GATHERING = 0.05
+"""Seconds for which what arrives may lie undecoded, however long the window: a definition or a position waits for it."""
 
 
 class Assembling(Protocol):
@@ -52,6 +54,11 @@ class Pace:
         if assembler.has_changes and self._first is not None:
             return max(0.0, self._first + self._window - now)
         return max(0.05, self._last_out + IDLE_BATCH - now)
+
+    def gather(self) -> float:
+        """How long what arrives may gather before it is decoded: no batch is closed before its window ends."""
+        left = self._window if self._first is None else self._first + self._window - time.monotonic()
+        return min(left, LONGEST_GATHERING)
 
     def due(self, assembler: Assembling, waiting: int) -> bool:
         """Whether to close the batch now; `waiting` bytes have arrived and are not in it."""

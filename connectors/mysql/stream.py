@@ -27,7 +27,7 @@ def batches(
     pace = Pace(options.batch_window, options.batch_bytes)
     inbox = receiver.inbox
     while True:
-        chunks = inbox.take(pace.timeout(assembler))
+        chunks = inbox.take(pace.timeout(assembler), gather=pace.gather())
         if chunks is None:
             return
         if chunks:

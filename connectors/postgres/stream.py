@@ -203,7 +203,7 @@ def batches(
     pace = Pace(options.batch_window, options.batch_bytes)
     inbox = receiver.inbox
     while True:
-        items = inbox.take(pace.timeout(assembler))
+        items = inbox.take(pace.timeout(assembler), gather=pace.gather())
         if items is None:
             return
         if items:
