@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ import structlog
 
 from engine.config import Config
 from engine.errors import CapExceeded, ReplicaError
-from engine.status import StatusBoard
+from engine.status import Phase, Status, StatusBoard, TableState
 from engine.supervisor.preflight import effective_mode
 from engine.supervisor.restart import Restarts, restart_process
 from engine.supervisor.wiring import Wiring
@@ -27,6 +28,9 @@ STOP_WITHIN = 9.5
 PIPELINE_STOPS_WITHIN = 6.0
 LOOK_EVERY = 0.2
 """Seconds that a signal may go unnoticed at most."""
+FRAMEWORK = "fastapi"
+UNDER_WAY_WITHIN = 0.5
+"""Seconds for which the HTTP server's start waits for the source's at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +124,13 @@ def _next(events: SimpleQueue[Event]) -> Event:
             continue
 
 
+def is_under_way(status: Status) -> bool:
+    """Whether rows have been asked for, or nothing is to be loaded, or nothing can be."""
+    if status.phase is Phase.SNAPSHOT:
+        return any(table.state is TableState.LOADING for table in status.tables.values())
+    return status.phase is not Phase.STARTING
+
+
 @contextmanager
 def signals_to(events: SimpleQueue[Event]) -> Iterator[None]:
     """Turn SIGTERM and SIGINT into events; a second one ends the process at once. Only in the main thread."""
@@ -194,7 +205,9 @@ class Instance:
 
         self._thread = threading.Thread(target=replicate, name="pipeline", daemon=True)
         self._thread.start()
-        # The source works on the first requests while the HTTP framework is being imported.
+        if FRAMEWORK not in sys.modules:
+            # Its import would take the interpreter from the source's first requests.
+            self.board.wait(is_under_way, UNDER_WAY_WITHIN)
         app = self._wiring.app(self._config, self._replica, self.board, self._pipeline)
         self._server.start(app, lambda error: events.put(ServerEnded(error)))
         self._memory.start()

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from connectors.inbox import Inbox
+from connectors.inbox import PLENTY, Inbox
 from engine.errors import TransientError
 
 
@@ -62,3 +62,29 @@ def test_room_is_waited_for_until_it_is_there_or_nobody_takes_any_more(what: str
         inbox.end(None)
     thread.join(5)
     assert not thread.is_alive()
+
+
+@pytest.mark.parametrize("ends", ["plenty", "full", "ended"])
+def test_what_comes_gathers_until_there_is_plenty(ends: str) -> None:
+    inbox: Inbox[str] = Inbox(200 if ends == "full" else PLENTY * 2)
+    inbox.put("a", 10)
+    taken: list[list[str] | None] = []
+    thread = threading.Thread(target=lambda: taken.append(inbox.take(0, gather=60)), daemon=True)
+    thread.start()
+    inbox.put("b", 10)
+    thread.join(0.05)
+    assert thread.is_alive(), "twenty bytes are not plenty"
+    if ends == "ended":
+        inbox.end(None)
+    else:
+        inbox.put("c", PLENTY if ends == "plenty" else 180)
+    thread.join(5)
+    assert taken == [["a", "b"] if ends == "ended" else ["a", "b", "c"]]
+
+
+def test_gathering_ends_by_itself_and_is_not_for_what_has_no_size() -> None:
+    inbox: Inbox[str] = Inbox(100)
+    inbox.put("a", 10)
+    assert inbox.take(0, gather=0.01) == ["a"]
+    inbox.put("keepalive", 0)
+    assert inbox.take(0, gather=60) == ["keepalive"]

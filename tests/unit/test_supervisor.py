@@ -22,6 +22,7 @@ from engine.schema import TableId
 from engine.source import Check
 from engine.status import Phase, StatusBoard, TableState
 from engine.supervisor import memory, progress
+from engine.supervisor.instance import is_under_way
 from engine.supervisor.memory import MemoryWatch
 from engine.supervisor.preflight import ChecksFailed, FirstConnect, effective_mode
 from engine.supervisor.restart import MOST, WINDOW, Restarts
@@ -137,6 +138,19 @@ def test_restarts_are_forgotten_after_the_window() -> None:
     assert Restarts.read({"REFLEX_RESTARTS": "{broken"}) == Restarts()
     assert Restarts.read({"REFLEX_RESTARTS": "[]"}) == Restarts()
     assert json.loads(Restarts((1.0,)).text(8080, now=2.0)) == {"at": [1.0, 2.0], "port": 8080}
+
+
+def test_a_source_is_under_way_when_rows_are_asked_for_or_never_will_be() -> None:
+    board = StatusBoard()
+    assert not is_under_way(board.current)
+    board.publish(phase=Phase.SNAPSHOT)
+    assert not is_under_way(board.current)
+    board.set_table(TableId("shop", "orders"), state=TableState.LOADING)
+    assert is_under_way(board.current)
+    for phase in (Phase.STREAMING, Phase.RETRYING, Phase.PAUSED, Phase.STOPPED):
+        other = StatusBoard()
+        other.publish(phase=phase)
+        assert is_under_way(other.current)
 
 
 def test_a_taken_port_names_its_field() -> None:
