@@ -15,7 +15,7 @@ import select
 import struct
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import psycopg
@@ -63,22 +63,28 @@ class Keepalive:
 Item = Frames | Keepalive
 
 
-def joined(items: Sequence[Item]) -> list[Item]:
-    """All frames as one run, and the keepalive that came after the last of them: decoding has a cost per run, whatever its length.
+def joined(items: list[Item], most: int) -> Iterator[Item]:
+    """Take the items off the list: frames in runs of about `most` bytes, and the keepalive that came after the last of them.
 
-    A server may send a keepalive after every transaction. What one says, the frames behind it say again: their
-    transactions end beyond it.
+    Decoding has a cost per run, whatever its length, and what is made of a run is in memory at once. A server may send a
+    keepalive after every transaction. What one says, the frames behind it say again: their transactions end beyond it.
     """
-    runs = [item for item in items if isinstance(item, Frames)]
-    out: list[Item] = []
-    if len(runs) == 1:
-        out += runs
-    elif runs:
-        frames = list(itertools.chain.from_iterable(run.frames for run in runs))
-        out.append(Frames(frames, sum(run.size for run in runs), runs[0].arrived))
-    if items and isinstance(items[-1], Keepalive):
-        out.append(items[-1])
-    return out
+    last = items.pop() if items and isinstance(items[-1], Keepalive) else None
+    items.reverse()
+    while items:
+        run: list[Frames] = []
+        size = 0
+        while items and size < most:
+            item = items.pop()
+            if isinstance(item, Frames):
+                run.append(item)
+                size += item.size
+        if len(run) == 1:
+            yield run[0]
+        elif run:
+            yield Frames(list(itertools.chain.from_iterable(part.frames for part in run)), size, run[0].arrived)
+    if last is not None:
+        yield last
 
 
 class Receiver:

@@ -64,12 +64,21 @@ class Storage:
 
     def to_text(self) -> str:
         """The text that `TableSchema.storage` holds; `parse` reads it back."""
-        raw = {name: value for name, value in asdict(self).items() if value not in (None, {}, 0)}
-        if self.attributes:
-            raw["attributes"] = _grouped(self.attributes)
-        for leaf in raw.get("leaves", {}).values():
+        leaves = {oid: asdict(leaf) for oid, leaf in self.leaves.items()}
+        for leaf in leaves.values():
             del leaf["empty"]
-        return json.dumps(raw, separators=(",", ":"), sort_keys=True)
+        raw = {
+            "file": self.file,
+            "leaves": leaves,
+            "attributes": _grouped(self.attributes),
+            "labels": {oid: asdict(labels) for oid, labels in self.labels.items()},
+            "primary": self.primary,
+            "composites": dict(self.composites),
+            "published": self.published,
+            "touched": self.touched,
+        }
+        told = {name: value for name, value in raw.items() if value not in (None, {}, 0)}
+        return json.dumps(told, separators=(",", ":"), sort_keys=True)
 
     @classmethod
     def parse(cls, text: str | None) -> Self | None:

@@ -208,7 +208,7 @@ def batches(
             return
         if items:
             receiver.resume()
-        for item in joined(items):
+        for item in joined(items, options.batch_bytes // 4):
             match item:
                 case Frames(frames, _, arrived):
                     pace.data(arrived)

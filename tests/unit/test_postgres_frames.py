@@ -26,4 +26,17 @@ from connectors.postgres.receiver import Frames, Item, Keepalive, joined
     ],
 )
 def test_frames_become_one_run(items: list[Item], expected: list[Item]) -> None:
-    assert joined(items) == expected
+    assert list(joined(items, 1000)) == expected
+    assert not items
+
+
+def test_runs_are_cut_where_they_have_enough() -> None:
+    items: list[Item] = []
+    for n in range(5):
+        items += [Frames([b"%d" % n], 10, float(n)), Keepalive(Lsn(n))]
+    assert list(joined(items, 20)) == [
+        Frames([b"0", b"1"], 20, 0.0),
+        Frames([b"2", b"3"], 20, 2.0),
+        Frames([b"4"], 10, 4.0),
+        Keepalive(Lsn(4)),
+    ]
