@@ -96,6 +96,11 @@ class ChangeBatch:
     def row_count(self) -> int:
         return sum(len(c.ops) for c in self.changes)
 
+    @property
+    def row_bytes(self) -> int:
+        """What its rows take in memory, as Arrow."""
+        return sum(int(change.rows.nbytes) for change in self.changes)
+
 
 @dataclass(frozen=True, slots=True)
 class SchemaChange:

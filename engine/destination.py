@@ -112,9 +112,12 @@ class Replica(Protocol):
         batch's `identity`, where it has one)."""
         ...
 
-    def swap(self, tables: Sequence[TableId], position: str, identity: str | None = None) -> None:
+    def swap(
+        self, tables: Sequence[TableId], position: str, identity: str | None = None, gone: Sequence[TableId] = ()
+    ) -> None:
         """One transaction: all staged changes (live copies' and these load copies'), the load copies made live in place
-        of the old ones, their reload marks cleared, and `position` as checkpoint (and stream position)."""
+        of the old ones, their reload marks cleared, `gone` removed as by `drop`, and `position` as checkpoint (and
+        stream position)."""
         ...
 
     def alter(self, old: TableSchema, new: TableSchema, changes: Sequence[ColumnChange]) -> None:

@@ -212,6 +212,7 @@ class Source(Protocol):
 
         `start`: streaming will begin at this very view (what `prepare` set up is made anew to start here);
         otherwise the existing stream stays as it is and the view lies at or after every position streamed so far.
+        It may be closed by another thread than the one that opened it, while the stream is being read.
         """
         ...
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from engine.destination import StoredState, StoredTable
@@ -14,26 +14,29 @@ class Plan:
     """The work of one session. A table is in at most one of the tuples.
 
     `load`: load now, nothing may advance until they are in. `loaded`: load copies complete from before, waiting to
-    be swapped in together with `load`. `beside`: load while the others stream. `gone`: stored tables that are no longer
-    at the source, and must be loaded again or make room for another. `recreated`: live tables that were dropped and created again.
+    be swapped in together with `load`. `beside`: load while the others stream. `gone`: live tables that are no longer
+    at the source, and must be loaded again or make room for another: readers keep them until the swap. `forgotten`: such
+    tables that readers have never seen. `recreated`: live tables that were dropped and created again.
     """
 
     load: tuple[TableSchema, ...] = ()
     loaded: tuple[StoredTable, ...] = ()
     beside: tuple[TableSchema, ...] = ()
     gone: tuple[TableId, ...] = ()
+    forgotten: tuple[TableId, ...] = ()
     recreated: tuple[TableId, ...] = ()
 
     @property
     def blocking(self) -> bool:
         """Whether readers stay where they are until a swap."""
-        return bool(self.load or self.loaded)
+        return bool(self.load or self.loaded or self.gone)
 
 
 def plan_start(found: Sequence[TableSchema], state: StoredState) -> Plan:
     """Everything is loaded anew: there is no position to continue from."""
     here = {t.id for t in found}
-    return Plan(load=tuple(found), gone=tuple(t for t in state.tables if t not in here))
+    gone, forgotten = _parted(s for s in state.tables.values() if s.id not in here)
+    return Plan(load=tuple(found), gone=gone, forgotten=forgotten)
 
 
 def plan_continue(found: Sequence[TableSchema], state: StoredState) -> Plan:
@@ -44,7 +47,9 @@ def plan_continue(found: Sequence[TableSchema], state: StoredState) -> Plan:
     """
     here = {t.id: t for t in found}
     names = {str(t.id).casefold(): t.source_id for t in found}
-    gone = tuple(s.id for s in state.tables.values() if s.id not in here and (_must_load(s) or _displaced(s, names)))
+    gone, forgotten = _parted(
+        s for s in state.tables.values() if s.id not in here and (_must_load(s) or _displaced(s, names))
+    )
     followed_ids = {s.live.source_id: s.id for s in state.tables.values() if s.live is not None and s.id not in gone}
     recreated = tuple(
         t.id
@@ -71,9 +76,15 @@ def plan_continue(found: Sequence[TableSchema], state: StoredState) -> Plan:
             blocking.append(table)
         elif stored.reload_reason is not None:
             beside.append(table)
-    if blocking or loaded:
+    if blocking or loaded or gone:
         blocking, beside = [*blocking, *beside], []
-    return Plan(tuple(blocking), loaded, tuple(beside), gone, recreated)
+    return Plan(tuple(blocking), loaded, tuple(beside), gone, forgotten, recreated)
+
+
+def _parted(stored: Iterable[StoredTable]) -> tuple[tuple[TableId, ...], tuple[TableId, ...]]:
+    """Those that readers see, and those that they do not."""
+    tables = list(stored)
+    return tuple(s.id for s in tables if s.live is not None), tuple(s.id for s in tables if s.live is None)
 
 
 def _must_load(stored: StoredTable) -> bool:

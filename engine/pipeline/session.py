@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 
 import structlog
 
@@ -82,14 +83,14 @@ class Session:
             self._board.count(resyncs=1)
             self._board.set_check("resync", "degraded", reason)
         plan = plan_start(found, state)
+        self._tables.drop(plan.forgotten)
         self._tables.show(plan)
         self._board.publish(phase=Phase.SNAPSHOT)
         with self._source.snapshot(plan.load, start=True) as snapshot:
             position, identity = snapshot.position, self._source.identity()
             self._replica.start_over(str(position), identity)
-            self._load_all(snapshot, plan)
-        self._tables.drop(plan.gone)
-        self._complete(position, identity)
+            gone = self._load_all(snapshot, plan)
+        self._complete(position, gone, identity)
 
     def _continue(self, found: Sequence[TableSchema], after: Position) -> None:
         """Continue the stream, after loading what is missing or marked."""
@@ -101,14 +102,13 @@ class Session:
         plan = plan_continue(found, state)
         if plan.recreated:
             self._replica.mark_reload(plan.recreated, "dropped and created again", blocking=True)
-        self._tables.drop(plan.gone)
+        self._tables.drop(plan.forgotten)
         self._tables.refresh()
         self._tables.show(plan)
         if plan.blocking:
             self._load_blocking(plan, after)
         elif plan.beside:
-            with self._source.snapshot(plan.beside, start=False) as snapshot:
-                self._load_beside(after, snapshot)
+            self._load_beside(after, plan.beside)
         else:
             self._stream(after)
 
@@ -146,49 +146,59 @@ class Session:
         workers = self._pace.workers
         TableLoad(snapshot, snapshot.tables, self._replica, self._board, workers=workers, stopping=stopping).run()
 
-    def _load_all(self, snapshot: Snapshot, plan: Plan) -> None:
-        """Load the tables that nothing may advance without; those that are gone by now are dropped."""
+    def _load_all(self, snapshot: Snapshot, plan: Plan) -> tuple[TableId, ...]:
+        """Load the tables that nothing may advance without; returns those that readers see and that are gone by now."""
         here = {t.id for t in snapshot.tables}
-        self._tables.drop([t.id for t in plan.load if t.id not in here])
         self._load(snapshot, self._control.stopping)
+        return *plan.gone, *(t.id for t in plan.load if t.id not in here)
 
     def _load_blocking(self, plan: Plan, after: Position) -> None:
         """Load `plan.load`, then bring every copy to one position."""
+        gone = plan.gone
         if plan.load:
             self._board.publish(phase=Phase.SNAPSHOT)
             with self._source.snapshot(plan.load, start=False) as snapshot:
-                self._load_all(snapshot, plan)
-        self._complete(after)
+                gone = self._load_all(snapshot, plan)
+        self._complete(after, gone)
 
-    def _complete(self, after: Position, identity: str | None = None) -> None:
-        """All is loaded: bring every copy to one position, swap, and go on streaming from there."""
-        incoming = {s.id: s for s in self._replica.state().tables.values() if s.load is not None}
-        barrier = self._settled(after, incoming.values())
+    def _complete(self, after: Position, gone: Sequence[TableId], identity: str | None = None) -> None:
+        """All is loaded: bring every copy to one position, swap, and go on streaming from there.
+
+        What is gone at the source was there at `after`: readers keep it until they are where it is not.
+        """
+        self._tables.unfollow(gone)
+        stored = self._replica.state().tables.values()
+        incoming = {s.id: s for s in stored if s.load is not None and s.id not in gone}
+        barrier = self._settled(after, incoming.values(), gone)
         if after.covers(barrier):
-            self._swap_in(incoming, barrier, identity)
+            self._swap_in(incoming, gone, barrier, identity)
             self._stream(barrier)
             return
         self._board.publish(phase=Phase.CATCH_UP)
         feed = self._open(after, self._follow(incoming), [barrier])
         try:
             self._catch_up(feed, barrier, incoming)
-            self._swap_in(incoming, barrier, identity)
+            self._swap_in(incoming, gone, barrier, identity)
             self._source.confirm(barrier)
             self._streaming().run(feed)
         finally:
             self._close(feed)
 
-    def _settled(self, after: Position, incoming: Iterable[StoredTable]) -> Position:
-        """The first position, at or after `after`, at which every load copy can be shown."""
+    def _settled(self, after: Position, incoming: Iterable[StoredTable], gone: Sequence[TableId]) -> Position:
+        """The first position, at or after `after`, at which every load copy can be shown, and what is gone is gone."""
         latest = after
-        for stored in incoming:
-            position = _position(self._source, stored.settled_at)
+        positions = [_position(self._source, stored.settled_at) for stored in incoming]
+        if gone:
+            positions.append(self._source.status().position)
+        for position in positions:
             if position is not None and not latest.covers(position):
                 latest = position
         return latest
 
-    def _swap_in(self, incoming: Collection[TableId], position: Position, identity: str | None) -> None:
-        self._tables.swap(list(incoming), position, identity)
+    def _swap_in(
+        self, incoming: Collection[TableId], gone: Sequence[TableId], position: Position, identity: str | None
+    ) -> None:
+        self._tables.swap(list(incoming), position, identity, gone)
         self._board.set_check("resync", "ok")
 
     def _follow(self, incoming: Mapping[TableId, StoredTable]) -> list[Follow]:
@@ -230,19 +240,26 @@ class Session:
         self._replica.mark_reload(sorted({*tables, *stuck}), "changed during catch-up", blocking=True)
         raise Replan
 
-    def _load_beside(self, after: Position, snapshot: Snapshot) -> None:
-        """Stream from `after` while the snapshot's tables load."""
-        loading = {t.id: t for t in snapshot.tables}
-        changed = [i for i, t in loading.items() if (live := self._tables.get(i)) is not None and live != t]
-        if changed:
-            self._replica.mark_reload(changed, "definition changed", blocking=True)
-            raise Replan
-        new = [Follow(t, snapshot.position) for t in loading.values() if t.id not in self._tables]
-        beside = BesideLoad(list(loading), snapshot.position, lambda stopping: self._load(snapshot, stopping))
-        try:
-            self._stream(after, new, beside)
-        finally:
-            beside.abandon()
+    def _load_beside(self, after: Position, tables: Sequence[TableSchema]) -> None:
+        """Stream from `after` while these tables load. The load closes its view: the stream may go on for years."""
+        with ExitStack() as opened:
+            snapshot = opened.enter_context(self._source.snapshot(tables, start=False))
+            loading = {t.id: t for t in snapshot.tables}
+            changed = [i for i, t in loading.items() if (live := self._tables.get(i)) is not None and live != t]
+            if changed:
+                self._replica.mark_reload(changed, "definition changed", blocking=True)
+                raise Replan
+
+            def load(stopping: Callable[[], bool]) -> None:
+                with opened:
+                    self._load(snapshot, stopping)
+
+            new = [Follow(t, snapshot.position) for t in loading.values() if t.id not in self._tables]
+            beside = BesideLoad(list(loading), snapshot.position, load)
+            try:
+                self._stream(after, new, beside)
+            finally:
+                beside.abandon()
 
     # Streaming
 

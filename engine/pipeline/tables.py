@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import structlog
 
@@ -43,10 +43,22 @@ class LiveTables:
     def layouts(self) -> tuple[TableSchema, ...]:
         return tuple(self._live.values())
 
-    def swap(self, tables: Sequence[TableId], position: Position, identity: str | None = None) -> None:
-        """Swap complete load copies in; readers are at `position` from now on."""
-        self._replica.swap(tables, str(position), identity)
+    def unfollow(self, tables: Iterable[TableId]) -> None:
+        """Readers keep them as they are until a swap; the stream is not asked for them any more."""
+        for table in tables:
+            self._live.pop(table, None)
+
+    def swap(
+        self,
+        tables: Sequence[TableId],
+        position: Position,
+        identity: str | None = None,
+        gone: Sequence[TableId] = (),
+    ) -> None:
+        """Swap complete load copies in, and what is `gone` out; readers are at `position` from now on."""
+        self._replica.swap(tables, str(position), identity, gone)
         self.refresh()
+        self._forget(gone)
         for table in tables:
             self._board.set_table(table, state=TableState.LIVE, reason=None)
         self._board.count(swaps=1)
@@ -68,6 +80,10 @@ class LiveTables:
         for table in tables:
             self._replica.drop(table)
             self._live.pop(table, None)
+        self._forget(tables)
+
+    def _forget(self, tables: Sequence[TableId]) -> None:
+        for table in tables:
             self._board.forget_table(table)
             log.info("table_dropped", table=str(table))
 

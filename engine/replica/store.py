@@ -26,7 +26,7 @@ from engine.replica.merge import as_upserts, merge_staged
 from engine.replica.sql import view_name
 from engine.replica.staging import Key, Staging
 from engine.replica.upkeep import bloated, checkpoint, put_in_place, rewrite
-from engine.replica.volume import require_room
+from engine.replica.volume import file_bytes, require_room
 from engine.replica.writer import Writer
 from engine.schema import ColumnChange, TableId, TableSchema
 
@@ -193,7 +193,7 @@ class DuckDBReplica:
 
     def stage(self, batch: ChangeBatch, targets: Mapping[TableId, Copy]) -> None:
         """Keep the batch's changes for the named copies where no reader sees them, until `apply` or `swap`."""
-        require_room(self._path, _bytes(batch))
+        require_room(self._path, batch.row_bytes)
         with self._change():
             for change in batch.changes:
                 copy = targets.get(change.table.id)
@@ -210,7 +210,7 @@ class DuckDBReplica:
         if not batch.complete:
             raise ReplicaError("a fragment of a transaction cannot be applied before its commit: stage it")
         if batch.changes:
-            require_room(self._path, _bytes(batch) + self._staging.bytes)
+            require_room(self._path, batch.row_bytes + self._staging.bytes)
 
         def work(factor: int) -> None:
             apply_changes(self._writer, self._staging, batch.changes, self._live)
@@ -220,11 +220,15 @@ class DuckDBReplica:
 
         self._sparing(work, {c.table.id for c in batch.changes})
 
-    def swap(self, tables: Sequence[TableId], position: str, identity: str | None = None) -> None:
-        """One transaction: all staged changes, the load copies made live, their marks cleared, the checkpoint."""
+    def swap(
+        self, tables: Sequence[TableId], position: str, identity: str | None = None, gone: Sequence[TableId] = ()
+    ) -> None:
+        """One transaction: what is gone, all staged changes, the load copies made live, their marks cleared, the checkpoint."""
         require_room(self._path, self._staging.bytes)
 
         def work(factor: int) -> None:
+            for table in gone:
+                self._remove(table)
             self._staging.discard([key for key in self._staging.of(Copy.LIVE) if key[0] in set(tables)])
             self._merge_staged(self._staging.of(Copy.LIVE), self._live, factor)
             self._merge_staged(
@@ -234,7 +238,7 @@ class DuckDBReplica:
                 self._make_live(table)
             self._catalog.checkpoint(position, position, identity)
 
-        self._sparing(work, set(tables))
+        self._sparing(work, {*tables, *gone})
 
     def _sparing(self, work: Callable[[int], None], touched: set[TableId]) -> None:
         """Run `work` in a transaction; where memory does not suffice, again with its merges divided more finely."""
@@ -314,14 +318,17 @@ class DuckDBReplica:
     def drop(self, table: TableId) -> None:
         """Remove a table and all that is remembered of it."""
         with self._change({table}):
-            self._drop_load(table)
-            self._staging.discard([(table, Copy.LIVE), (table, Copy.LOAD)])
-            entry = self._catalog.get(table)
-            if entry.live is not None:
-                ddl.drop_view(self._writer.con, table)
-                ddl.drop_table(self._writer.con, entry.live.number)
-            self._catalog.remove(table)
-            self._catalog.keep_as_text(frozenset((t, column) for t, column in self._catalog.as_text if t != table))
+            self._remove(table)
+
+    def _remove(self, table: TableId) -> None:
+        self._drop_load(table)
+        self._staging.discard([(table, Copy.LIVE), (table, Copy.LOAD)])
+        entry = self._catalog.get(table)
+        if entry.live is not None:
+            ddl.drop_view(self._writer.con, table)
+            ddl.drop_table(self._writer.con, entry.live.number)
+        self._catalog.remove(table)
+        self._catalog.keep_as_text(frozenset((t, column) for t, column in self._catalog.as_text if t != table))
 
     # Upkeep
 
@@ -359,11 +366,11 @@ class DuckDBReplica:
 
     def file_bytes(self) -> int:
         """Size of the replica file."""
-        return _size(self._path)
+        return file_bytes(self._path)
 
     def wal_bytes(self) -> int:
         """Size of its write-ahead log."""
-        return _size(self._path.with_name(self._path.name + ".wal"))
+        return file_bytes(self._path.with_name(self._path.name + ".wal"))
 
     # Transactions
 
@@ -387,14 +394,3 @@ class DuckDBReplica:
         self._state = self._catalog.state()
         for table in {*touched, *(t for t in self._state.tables if t not in self._versions)}:
             self._versions[table] = self._versions.get(table, 0) + 1
-
-
-def _bytes(batch: ChangeBatch) -> int:
-    return sum(int(change.rows.nbytes) for change in batch.changes)
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except FileNotFoundError:
-        return 0

@@ -23,6 +23,14 @@ def free_bytes(path: Path) -> int:
     return shutil.disk_usage(path.parent).free
 
 
+def file_bytes(path: Path) -> int:
+    """The size of a file; 0 when there is none."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
 def require_room(path: Path, size: int) -> None:
     """Raise CapExceeded unless changes of `size` bytes can be written beside the file at `path`."""
     free = free_bytes(path)

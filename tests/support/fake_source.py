@@ -225,6 +225,8 @@ class FakeSource:
         self.database = database
         self.faults = faults or Faults()
         self.confirmed: Tick | None = None
+        self.open_snapshots = 0
+        """Views that are held at the source now: its log, or its old row versions, cannot be cleaned up meanwhile."""
         self._fragment_rows = fragment_rows
         self._closing = threading.Event()
 
@@ -249,7 +251,11 @@ class FakeSource:
     @contextmanager
     def snapshot(self, tables: Sequence[TableSchema], *, start: bool) -> Iterator[FakeSnapshot]:
         Faults.strike(self.faults.snapshot)
-        yield FakeSnapshot(self.database, tables, self.faults)
+        self.open_snapshots += 1
+        try:
+            yield FakeSnapshot(self.database, tables, self.faults)
+        finally:
+            self.open_snapshots -= 1
 
     def stream(
         self, after: Position, follow: Sequence[Follow], cuts: Sequence[Position] = ()

@@ -272,8 +272,53 @@ def test_requested_reload_keeps_streaming(tmp_path: Path) -> None:
         it.wait_equal()
         assert it.board.wait(lambda s: s.counters.swaps > swaps, 10)
         it.wait_equal()
+        assert not it.sources[-1].open_snapshots, "the stream may go on for years"
         with pytest.raises(KeyError):
             it.pipeline.reload(TableId("shop", "nobody"))
+
+
+@pytest.mark.parametrize("mark", ["blocking", "on request", "resync"])
+@pytest.mark.parametrize("leaves", ["dropped", "renamed", "another has its name"])
+def test_readers_keep_a_table_until_they_are_where_it_is_gone(tmp_path: Path, mark: str, leaves: str) -> None:
+    """A load that begins anew finds a table gone that readers, who are not that far yet, still have."""
+    database, a, b = shop()
+    with running(tmp_path, database) as it:
+        it.wait_equal()
+        if mark == "resync":
+            database.commit((a, 1, 1))
+            database.retained_from = database.position.n
+        else:
+            it.pipeline.stop()
+            it.board.wait(lambda s: s.phase == "stopped", 10)
+            it.replica.mark_reload([a, b], mark, blocking=mark == "blocking")
+    if leaves == "renamed":
+        database.commit((database.rename(b, "c"), 1, 2))
+    else:
+        database.commit((b, 1, 2))
+        database.drop(b)
+    if leaves == "another has its name":
+        database.commit((database.create("B"), 1, 3))
+    database.commit((a, 1, 4))
+    gate = Faults(apart=0.2)
+    with running(tmp_path, database, gate) as it:
+        ends = threading.Event()
+        wrong: list[str] = []
+
+        def read() -> None:
+            while not ends.wait(0.01):
+                at, seen = it.look()
+                truth = set() if at is None else set(database.history[at.n])
+                if b in truth and b not in seen:
+                    wrong.append(f"{b} is missing at {at}")
+
+        reader = threading.Thread(target=read)
+        reader.start()
+        try:
+            it.wait_equal()
+        finally:
+            ends.set()
+            reader.join()
+        assert not wrong, wrong[:3]
 
 
 def test_pause_holds_and_resume_continues(tmp_path: Path) -> None:
