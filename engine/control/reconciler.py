@@ -233,7 +233,9 @@ class Reconciler:
         if seen.address is None or health is None or seen.observation.presence is not Presence.RUNNING:
             return
         wanted = database.replication_paused
-        if wanted != health.paused and (wanted or health.status != "cap_exceeded"):
+        # Paused before its first snapshot is in, it would have nothing to serve.
+        may = health.ready if wanted else health.status != "cap_exceeded"
+        if wanted != health.paused and may:
             self._watch.set_replication(seen.address, paused=wanted)
 
     def _apply_schedules(self) -> None:

@@ -14,7 +14,6 @@ import structlog
 from engine.changes import nulled
 from engine.destination import Loader, Replica
 from engine.errors import ResyncRequired, UnsupportedValue
-from engine.pipeline.control import Stopped
 from engine.schema import TableSchema
 from engine.source import Part, Snapshot
 from engine.status import StatusBoard, TableState
@@ -57,13 +56,14 @@ class TableLoad:
         board: StatusBoard,
         *,
         workers: int,
-        stopping: Callable[[], bool],
+        heed: Callable[[], None],
     ) -> None:
+        """`heed` waits while replication is paused, and raises Stopped when the load must end."""
         self._snapshot = snapshot
         self._replica = replica
         self._board = board
         self._workers = workers
-        self._stopping = stopping
+        self._heed = heed
         self._tables = sorted(tables, key=lambda t: t.estimated_bytes, reverse=True)
         self._work: deque[tuple[_Table, Part]] = deque()
         self._work_lock = threading.Lock()
@@ -159,8 +159,7 @@ class TableLoad:
         try:
             while True:
                 for batch in self._snapshot.read(part):
-                    if self._stopping():
-                        raise Stopped
+                    self._heed()
                     if self._error is not None or state.failed is not None:
                         raise _GivenUp
                     yield batch
@@ -168,6 +167,7 @@ class TableLoad:
                         state.rows += batch.num_rows
                         rows = state.rows
                     self._board.set_table(state.schema.id, rows_loaded=rows)
+                    self._board.publish(source_seen_at=time.time())
                     counts = nulled(batch)
                     if counts:
                         self._board.count_nulled(state.schema.id, counts)

@@ -23,6 +23,7 @@ from engine.errors import (
 from engine.pipeline.backoff import Backoff
 from engine.pipeline.control import Control, Pace, Replan, Stopped
 from engine.pipeline.feed import FeedEnded
+from engine.pipeline.halt import Halt, Holder
 from engine.pipeline.session import Session
 from engine.schema import TableId
 from engine.source import Source
@@ -71,8 +72,7 @@ class Pipeline:
         self._backoff = Backoff(self._settings.backoff_first, self._settings.backoff_most)
         self._stopping = threading.Event()
         self._wake = threading.Event()
-        self._running = threading.Event()
-        self._running.set()
+        self._halt = Halt(board)
         self._requests: list[TableId | None] = []
         self._requests_lock = threading.Lock()
         self._source: Source | None = None
@@ -84,7 +84,7 @@ class Pipeline:
         """Run sessions until `stop`."""
         control = Control(
             stopping=self._stopping.is_set,
-            wait_while_paused=self._wait_while_paused,
+            wait_while_paused=self._halt.wait,
             reload_requests=self._take_requests,
             advanced=self._advanced,
         )
@@ -98,7 +98,7 @@ class Pipeline:
         """End the current session soon: what is being applied is completed and confirmed first."""
         self._stopping.set()
         self._wake.set()
-        self._running.set()
+        self._halt.end()
         source = self._source
         if source is not None:
             timer = threading.Timer(CLOSE_AFTER, source.close)
@@ -108,12 +108,19 @@ class Pipeline:
     # Commands
 
     def pause(self) -> None:
-        self._running.clear()
-        self._board.publish(paused=True)
+        self._halt.add(Holder.OPERATOR)
 
     def resume(self) -> None:
-        self._running.set()
-        self._board.publish(paused=False)
+        """Whatever holds replication: it may be held again, if the reason lasts."""
+        self._halt.clear()
+
+    def hold(self) -> None:
+        """Pause for want of memory."""
+        self._halt.add(Holder.MEMORY)
+
+    def release(self) -> None:
+        """There is memory again; a pause by the operator lasts."""
+        self._halt.remove(Holder.MEMORY)
 
     def reload(self, table: TableId | None) -> None:
         if table is not None and table not in self._board.current.tables:
@@ -229,14 +236,6 @@ class Pipeline:
         with self._requests_lock:
             taken, self._requests = self._requests, []
         return taken
-
-    def _wait_while_paused(self) -> None:
-        if self._running.is_set():
-            return
-        phase = self._board.current.phase
-        self._board.publish(phase=Phase.PAUSED)
-        self._running.wait()
-        self._board.publish(phase=phase)
 
 
 def _parsed(source: Source, text: str) -> Position | None:

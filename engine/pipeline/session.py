@@ -24,7 +24,7 @@ import structlog
 from engine.changes import ChangeBatch, Position, SchemaChange
 from engine.destination import Copy, Replica, StoredState, StoredTable
 from engine.pipeline.beside import BesideLoad
-from engine.pipeline.control import Control, Pace, Replan
+from engine.pipeline.control import Control, Pace, Replan, Stopped
 from engine.pipeline.feed import Feed
 from engine.pipeline.loading import TableLoad
 from engine.pipeline.plan import Plan, plan_continue, plan_start
@@ -82,6 +82,7 @@ class Session:
             log.warning("resync", reason=reason)
             self._board.count(resyncs=1)
             self._board.set_check("resync", "degraded", reason)
+        heed(self._control)
         plan = plan_start(found, state)
         self._tables.drop(plan.forgotten)
         self._tables.show(plan)
@@ -144,7 +145,13 @@ class Session:
 
     def _load(self, snapshot: Snapshot, stopping: Callable[[], bool]) -> None:
         workers = self._pace.workers
-        TableLoad(snapshot, snapshot.tables, self._replica, self._board, workers=workers, stopping=stopping).run()
+
+        def wait_or_end() -> None:
+            self._control.wait_while_paused()
+            if stopping():
+                raise Stopped
+
+        TableLoad(snapshot, snapshot.tables, self._replica, self._board, workers=workers, heed=wait_or_end).run()
 
     def _load_all(self, snapshot: Snapshot, plan: Plan) -> tuple[TableId, ...]:
         """Load the tables that nothing may advance without; returns those that readers see and that are gone by now."""
@@ -155,6 +162,7 @@ class Session:
     def _load_blocking(self, plan: Plan, after: Position) -> None:
         """Load `plan.load`, then bring every copy to one position."""
         gone = plan.gone
+        heed(self._control)
         if plan.load:
             self._board.publish(phase=Phase.SNAPSHOT)
             with self._source.snapshot(plan.load, start=False) as snapshot:
@@ -198,6 +206,7 @@ class Session:
     def _swap_in(
         self, incoming: Collection[TableId], gone: Sequence[TableId], position: Position, identity: str | None
     ) -> None:
+        heed(self._control)
         self._tables.swap(list(incoming), position, identity, gone)
         self._board.set_check("resync", "ok")
 
@@ -242,6 +251,7 @@ class Session:
 
     def _load_beside(self, after: Position, tables: Sequence[TableSchema]) -> None:
         """Stream from `after` while these tables load. The load closes its view: the stream may go on for years."""
+        heed(self._control)
         with ExitStack() as opened:
             snapshot = opened.enter_context(self._source.snapshot(tables, start=False))
             loading = {t.id: t for t in snapshot.tables}

@@ -13,7 +13,7 @@ from engine.pipeline.beside import BesideLoad
 from engine.pipeline.control import Control, Pace, Replan, Stopped
 from engine.pipeline.feed import Feed
 from engine.pipeline.tables import LiveTables
-from engine.pipeline.watch import Watch
+from engine.pipeline.watch import Watch, once
 from engine.schema import Identity, TableId, TableSchema, evolve
 from engine.source import Source
 from engine.status import Phase, StatusBoard, TableState
@@ -23,6 +23,8 @@ log = structlog.get_logger(__name__)
 POLL_MODE = "poll"
 POLL = 0.2
 """Seconds that the loop waits for the next item before it looks at commands and findings."""
+OUTDATED = 5.0
+"""Seconds after which it is not known any more where the source's log ends: it may have grown far beyond."""
 
 
 def heed(control: Control) -> None:
@@ -66,7 +68,7 @@ class Streaming:
                 heed(self.control)
                 self._take_requests()
                 item = feed.get(POLL)
-                self._pending.extend(watch.findings())
+                self._pending = once([*self._pending, *watch.findings()])
                 if isinstance(item, ChangeBatch):
                     self._apply(item)
                     self._maintain(feed)
@@ -152,8 +154,10 @@ class Streaming:
         if self._polling:
             fields["lag_bytes"] = None
         elif end is None or batch.position.covers(end):
-            fields["caught_up_at"] = now if not batch.changes else status.source_position_at
-            fields["lag_bytes"] = 0
+            at = status.source_position_at
+            outdated = at is not None and now - at > max(OUTDATED, 5 * self.pace.status_every)
+            fields["caught_up_at"] = now if not (batch.changes or outdated) else at
+            fields["lag_bytes"] = None if outdated else 0
         if status.last_error is not None:
             fields["last_error"] = None
         self.board.publish(**fields)

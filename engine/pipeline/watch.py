@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import structlog
 
@@ -16,6 +15,14 @@ from engine.source import Check, Source
 from engine.status import StatusBoard
 
 log = structlog.get_logger(__name__)
+
+
+def once(findings: Iterable[SchemaChange]) -> list[SchemaChange]:
+    """Each finding as it was told first: inspection finds again what nobody has carried out yet."""
+    first: dict[tuple[object, ...], SchemaChange] = {}
+    for finding in findings:
+        first.setdefault((finding.old, finding.new, finding.reload, finding.reason), finding)
+    return list(first.values())
 
 
 class Watch:
@@ -40,19 +47,17 @@ class Watch:
         self._known = known
         self._status_every = status_every
         self._inspect_every = inspect_every
-        self._found: queue.SimpleQueue[SchemaChange] = queue.SimpleQueue()
+        self._found: list[SchemaChange] = []
+        self._found_lock = threading.Lock()
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
         self._thread.start()
 
     def findings(self) -> list[SchemaChange]:
-        """What inspection has found since the last call."""
-        found = []
-        while True:
-            try:
-                found.append(self._found.get_nowait())
-            except queue.Empty:
-                return found
+        """What inspection has found since the last call, each thing once."""
+        with self._found_lock:
+            found, self._found = self._found, []
+        return found
 
     def close(self) -> None:
         self._closing.set()
@@ -82,8 +87,9 @@ class Watch:
                 )
                 self._report(status.problems)
                 if time.monotonic() >= inspect_at:
-                    for change in self._source.inspect(self._known()):
-                        self._found.put(change)
+                    found = self._source.inspect(self._known())
+                    with self._found_lock:
+                        self._found = once([*self._found, *found])
                     inspect_at = time.monotonic() + self._inspect_every
                 self._board.set_check("source", "ok")
             except EngineError as error:

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
@@ -84,15 +84,19 @@ def run_instance(config: Config, wiring: Wiring | None = None) -> int:
             )
             log.info("listening", url=instance.url)
             error = wait_for_end(events, instance.board)
-        finally:
+        except BaseException:
             instance.stop()
-    if error is None:
-        log.info("stopped")
-        return 0
-    if isinstance(error, ReplicaError) and error.fatal and not restarts.exhausted:
-        log.error("restarting", message=str(error), restarts=len(restarts.at))
-        restart_process(restarts, instance.port)
-    raise error
+            raise
+        if error is None:
+            instance.stop(lambda: os._exit(0))
+            log.info("stopped")
+            return 0
+        if isinstance(error, ReplicaError) and error.fatal and not restarts.exhausted:
+            log.error("restarting", message=str(error), restarts=len(restarts.at))
+            instance.stop(lambda: restart_process(restarts, instance.port))
+            restart_process(restarts, instance.port)
+        instance.stop()
+        raise error
 
 
 def wait_for_end(events: SimpleQueue[Event], board: StatusBoard) -> BaseException | None:
@@ -213,10 +217,13 @@ class Instance:
         self._memory.start()
         self._progress.start()
 
-    def stop(self) -> None:
-        """Complete and confirm what is being applied, then close everything, within `STOP_WITHIN` seconds."""
+    def stop(self, hanging: Callable[[], object] = lambda: os._exit(1)) -> None:
+        """Complete and confirm what is being applied, then close everything.
+
+        `hanging` ends the process when that is not done within `STOP_WITHIN` seconds.
+        """
         self._stopping = True
-        watchdog = threading.Timer(STOP_WITHIN, os._exit, [0])
+        watchdog = threading.Timer(STOP_WITHIN, hanging)
         watchdog.daemon = True
         watchdog.start()
         self._pipeline.stop()

@@ -23,6 +23,14 @@ class Replication(Commands, Protocol):
 
     def stop(self) -> None: ...
 
+    def hold(self) -> None:
+        """Pause for want of memory."""
+        ...
+
+    def release(self) -> None:
+        """There is memory again."""
+        ...
+
 
 class ServedReplica(Replica, Protocol):
     """A replica that readers can be let at."""

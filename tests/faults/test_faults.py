@@ -237,6 +237,8 @@ def test_reloads_on_request(postgres: Database, tmp_path: Path) -> None:
                 wait_swaps(live, swaps)
             assert live.engine.http.post("/sync/reload", json={"table": "public.none"}).status_code in (400, 404)
             assert witness.longest_silence < 2
+        held = "SELECT count(*) FROM pg_replication_slots WHERE temporary"
+        wait_until(lambda: postgres.superuser(held) == [(0,)], 10, message="the views of the loads are closed")
         pair.stop()
         live.wait_equal([*EVERY_TABLE, *pair.tables])
 

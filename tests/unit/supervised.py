@@ -59,6 +59,10 @@ class FakePipeline:
 
     def resume(self) -> None: ...
 
+    def hold(self) -> None: ...
+
+    def release(self) -> None: ...
+
 
 class FakeWiring(Wiring):
     def __init__(self, behaviour: str) -> None:

@@ -46,6 +46,7 @@ class Platform:
         self.broken: dict[str, Exception] = {}
         self.blind: EngineError | None = None
         self.paused: dict[str, bool] = {}
+        self.ready = True
         self.closed = False
 
     def observe(self, ids: Sequence[str]) -> Mapping[str, Observation]:
@@ -85,7 +86,7 @@ class Platform:
     # The instances, as the watcher asks them
 
     def health(self, addresses: Mapping[str, Address]) -> dict[str, Health | None]:
-        return {id: Health(HealthStatus.OK, ready=True, paused=self.paused.get(id, False)) for id in addresses}
+        return {id: Health(HealthStatus.OK, ready=self.ready, paused=self.paused.get(id, False)) for id in addresses}
 
     def set_replication(self, address: Address, *, paused: bool) -> bool:
         self.paused[address.endpoint.removeprefix("http://")] = paused
@@ -305,6 +306,16 @@ def test_replication_follows_the_wish_also_of_an_instance_that_started_anew(worl
     world.store.change_database(world.account, id, lambda old, _: replace(old, replication_paused=False))
     world.passes()
     assert not world.platform.paused[str(id)]
+
+
+def test_replication_is_not_paused_before_there_is_something_to_serve(world: World) -> None:
+    world.platform.ready = False
+    id = world.instance(replication_paused=True)
+    world.passes(3)
+    assert str(id) not in world.platform.paused
+    world.platform.ready = True
+    world.passes()
+    assert world.platform.paused[str(id)]
 
 
 class TestLoop:

@@ -9,11 +9,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
 from engine.errors import PreconditionError, ResyncRequired, TransientError
-from engine.pipeline import Pipeline, PipelineSettings
+from engine.pipeline import Pipeline, PipelineSettings, streaming
 from engine.pipeline.control import Pace
 from engine.replica.store import DuckDBReplica
 from engine.schema import Identity, TableId
@@ -332,6 +333,50 @@ def test_pause_holds_and_resume_continues(tmp_path: Path) -> None:
         it.board.wait(lambda s: False, 0.3)
         assert it.look() == held
         it.pipeline.resume()
+        it.wait_equal()
+
+
+def test_a_pause_holds_a_load_too(tmp_path: Path) -> None:
+    database, a, _ = shop()
+    with running(tmp_path, database, Faults(apart=0.2)) as it:
+        assert it.board.wait(lambda s: a in s.tables and s.tables[a].state is TableState.LOADING, 10)
+        it.pipeline.pause()
+        assert it.board.wait(lambda s: s.phase == "paused", 10)
+        assert not it.board.wait(lambda s: s.ready, 0.6), "nothing is swapped in"
+        it.pipeline.resume()
+        it.wait_equal()
+
+
+def test_no_lag_is_told_when_nobody_can_say_where_the_log_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streaming, "OUTDATED", 0.1)
+    database, a, _ = shop()
+
+    def fails() -> NoReturn:
+        raise TransientError("too many connections")
+
+    with running(tmp_path, database) as it:
+        it.wait_equal()
+        assert it.board.wait(lambda s: s.lag_bytes == 0, 10)
+        monkeypatch.setattr(it.sources[-1], "status", fails)
+        for key in itertools.count():
+            database.commit((a, key % 20, key))
+            if it.board.wait(lambda s: s.lag_bytes is None, 0.05):
+                break
+            assert key < 200
+        said = it.board.current
+        assert said.caught_up_at is not None
+        assert said.source_position_at is not None
+        assert said.caught_up_at <= said.source_position_at
+        it.wait_equal()
+
+
+def test_a_source_that_gives_rows_is_in_reach(tmp_path: Path) -> None:
+    database, a, _ = shop()
+    with running(tmp_path, database, Faults(apart=0.1)) as it:
+        assert it.board.wait(lambda s: a in s.tables and s.tables[a].state is TableState.LOADING, 10)
+        before = it.board.current.source_seen_at
+        assert before is not None
+        assert it.board.wait(lambda s: not s.ready and (s.source_seen_at or 0) > before, 10)
         it.wait_equal()
 
 

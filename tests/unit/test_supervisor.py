@@ -240,12 +240,12 @@ class FakePipeline:
         self.board = board
         self.calls: list[str] = []
 
-    def pause(self) -> None:
-        self.calls.append("pause")
+    def hold(self) -> None:
+        self.calls.append("hold")
         self.board.publish(paused=True)
 
-    def resume(self) -> None:
-        self.calls.append("resume")
+    def release(self) -> None:
+        self.calls.append("release")
         self.board.publish(paused=False)
 
 
@@ -276,12 +276,12 @@ def test_memory_degrades_then_stops_sync_then_resumes(released: list[int]) -> No
     assert released
     used[0] = 120
     assert [check() for _ in range(memory.PATIENCE)] == ["degraded", "degraded", "failed"]
-    assert (board.current.cap_exceeded, pipeline.calls) == (True, ["pause"])
+    assert (board.current.cap_exceeded, pipeline.calls) == (True, ["hold"])
     used[0] = 90
     assert check() == "failed"
     used[0] = 60
     assert check() == "ok"
-    assert (board.current.cap_exceeded, pipeline.calls) == (False, ["pause", "resume"])
+    assert (board.current.cap_exceeded, pipeline.calls) == (False, ["hold", "release"])
 
 
 def test_a_short_peak_does_not_stop_sync(released: list[int]) -> None:
@@ -299,14 +299,55 @@ def test_a_short_peak_does_not_stop_sync(released: list[int]) -> None:
 def test_a_pause_by_the_operator_is_not_lifted(released: list[int]) -> None:
     board, used = StatusBoard(), [120]
     pipeline = FakePipeline(board)
-    pipeline.pause()
+    board.publish(paused=True)
     looking = watch(used, board, pipeline)
     for _ in range(memory.PATIENCE + 1):
         looking.sample()
     used[0] = 10
     looking.sample()
-    assert pipeline.calls == ["pause"]
+    assert pipeline.calls == []
     assert board.current.paused
+
+
+def stopped_sync(board: StatusBoard, used: list[int]) -> tuple[MemoryWatch, FakePipeline]:
+    pipeline = FakePipeline(board)
+    looking = watch(used, board, pipeline)
+    for _ in range(memory.PATIENCE):
+        looking.sample()
+    assert pipeline.calls == ["hold"]
+    return looking, pipeline
+
+
+def test_memory_that_keeps_within_the_cap_lets_sync_be_tried_again(released: list[int]) -> None:
+    board, used = StatusBoard(), [120]
+    looking, pipeline = stopped_sync(board, used)
+    used[0] = 99
+    for _ in range(memory.CALM - 1):
+        looking.sample()
+    assert pipeline.calls == ["hold"]
+    looking.sample()
+    assert pipeline.calls == ["hold", "release"]
+
+
+def test_sync_that_an_operator_resumes_is_stopped_again_if_memory_does_not_suffice(released: list[int]) -> None:
+    board, used = StatusBoard(), [120]
+    looking, pipeline = stopped_sync(board, used)
+    board.publish(paused=False)
+    looking.sample()
+    assert not board.current.cap_exceeded
+    for _ in range(memory.PATIENCE):
+        looking.sample()
+    assert pipeline.calls == ["hold", "hold"]
+    assert board.current.cap_exceeded
+
+
+def test_a_pipeline_that_ended_for_want_of_memory_stays_cap_exceeded(released: list[int]) -> None:
+    board, used = StatusBoard(), [120]
+    looking, _ = stopped_sync(board, used)
+    board.publish(phase=Phase.STOPPED)
+    used[0] = 10
+    looking.sample()
+    assert board.current.cap_exceeded
 
 
 def test_release_unused_runs_for_real() -> None:
