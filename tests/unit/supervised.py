@@ -25,12 +25,18 @@ FAILURES: dict[str, BaseException | None] = {
     "fatal": ReplicaError("the database is invalid", fatal=True),
     "cap": CapExceeded("out of memory"),
     "unexpected": ValueError("row 17 of alice"),
+    "fails and hangs": ValueError("row 18 of alice"),
     "returns": None,
 }
 
 
 class FakeReplica:
+    def __init__(self, behaviour: str) -> None:
+        self.behaviour = behaviour
+
     def close(self) -> None:
+        if self.behaviour == "fails and hangs":
+            time.sleep(60)
         print("replica closed", flush=True)
 
 
@@ -69,7 +75,7 @@ class FakeWiring(Wiring):
         self.behaviour = behaviour
 
     def replica(self, config: Config) -> Any:
-        return FakeReplica()
+        return FakeReplica(self.behaviour)
 
     def pipeline(self, config: Config, replica: Any, board: StatusBoard) -> Any:
         return FakePipeline(self.behaviour, board)

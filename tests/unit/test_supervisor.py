@@ -89,6 +89,11 @@ def test_a_part_that_hangs_delays_the_end_by_seconds_only() -> None:
         assert "stop_is_slow" in [e["event"] for e in one.events]
 
 
+def test_an_instance_that_failed_and_hangs_has_failed() -> None:
+    with supervised("fails and hangs") as one:
+        assert one.finish()[0] == 1
+
+
 def test_a_second_signal_ends_it_at_once() -> None:
     with supervised("hangs") as one:
         one.wait_for("listening")
