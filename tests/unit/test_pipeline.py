@@ -372,7 +372,7 @@ def test_no_lag_is_told_when_nobody_can_say_where_the_log_ends(tmp_path: Path, m
 
 def test_a_source_that_gives_rows_is_in_reach(tmp_path: Path) -> None:
     database, a, _ = shop()
-    with running(tmp_path, database, Faults(apart=0.1)) as it:
+    with running(tmp_path, database, Faults(apart=0.5)) as it:
         assert it.board.wait(lambda s: a in s.tables and s.tables[a].state is TableState.LOADING, 10)
         before = it.board.current.source_seen_at
         assert before is not None
